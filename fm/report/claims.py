@@ -87,7 +87,11 @@ def write(results: Row, out_dir: Path, plot: Callable[[Row, Figure], None], heig
 def render(results: Row, figure: RenderedFigure) -> str:
     """Returns the report as a self-contained HTML page; all values are escaped."""
     environment = template_environment()
-    environment.filters |= {"citation": citation, "data_uri": data_uri}
+    environment.filters |= {
+        "capitalize_first": capitalize_first,
+        "citation": citation,
+        "data_uri": data_uri,
+    }
     return environment.get_template("claims.html.jinja").render(
         results=results,
         claim=results["claim"],

@@ -79,12 +79,12 @@ def test_a_folder_begun_with_another_criterion_is_refused(call, tmp_path, made_u
 
 
 def test_predictions_of_all_studies_are_one_compressed_table(call, tmp_path, made_up):
-    head = "task,arm,num_labels,seed,item,truth,group,prediction,probability\n"
+    head = "task,arm,num_labels,seed,row,item,truth,group,prediction,probability\n"
 
     def measure(profile, out_dir, data_dir):
         for name, rows in (
-            ("a", "t,scratch,20,0,x,1,,1,0.9\nt,scratch,20,0,y,0,,1,0.8\n"),
-            ("b", "t,scratch,20,1,y,0,,0,0.7\nu,scratch,20,0,x,2,,0,0.6\n"),
+            ("a", "t,scratch,20,0,0,x,1,,1,0.9\nt,scratch,20,0,1,y,0,,1,0.8\n"),
+            ("b", "t,scratch,20,1,1,y,0,,0,0.7\nu,scratch,20,0,0,x,2,,0,0.6\n"),
         ):
             (out_dir / "studies" / name).mkdir(parents=True)
             (out_dir / "studies" / name / "predictions.csv").write_text(head + rows)
@@ -95,10 +95,10 @@ def test_predictions_of_all_studies_are_one_compressed_table(call, tmp_path, mad
     table = lzma.decompress((tmp_path / "out" / "predictions.csv.xz").read_bytes()).decode()
     runs = "studies/a/scratch/20/0", "studies/b/scratch/20/1", "studies/b/scratch/20/0"
     assert table.splitlines() == [
-        ",".join(("task", "item", "truth", "group", *runs)),
-        "t,x,1,,1,,",
-        "t,y,0,,1,0,",
-        "u,x,2,,,,0",
+        ",".join(("task", "row", "item", "truth", "group", *runs)),
+        "t,0,x,1,,1,,",
+        "t,1,y,0,,1,0,",
+        "u,0,x,2,,,,0",
     ]
 
 
@@ -172,7 +172,7 @@ def test_a_claim_from_a_file_of_its_own(call, tmp_path, monkeypatch, made_up):
         rows = json.loads((out / "results.json").read_text())["measured"]["differences"]
         assert [row["num_labels"] for row in rows] == [20, 100]
         predictions = lzma.decompress((out / "predictions.csv.xz").read_bytes()).decode()
-        runs = predictions.splitlines()[0].split(",")[4:]
+        runs = predictions.splitlines()[0].split(",")[5:]
         assert runs[0] == "studies/labels/scratch/20/0" and len(runs) == len(set(runs)) == 8
         listed = call("claims", "--claim=more_labels", "--profile=full", "--dry_run")
         assert listed.code == 0 and "labels: digits: pretraining in_domain" in listed.out

@@ -139,7 +139,7 @@ def all_hold(held: Iterable[bool | None]) -> bool | None:
 def in_points(row: Row) -> str:
     """Returns a difference with its interval in percentage points, such as "+1.2 [0.4, 2.0]"."""
     difference, low, high = (100 * row[name] for name in ("difference", "low", "high"))
-    return f"{difference:+.1f} [{low:.1f}, {high:.1f}]"
+    return f"{difference:+z.1f} [{low:z.1f}, {high:z.1f}]"
 
 
 def is_within(row: Row, margin: float) -> bool | None:

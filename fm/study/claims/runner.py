@@ -17,7 +17,8 @@ from fm.study.runner import run_study
 EXPERIMENT = "claims"
 MEASURED_FILE, COLLECTED_FILE = "measured.json", "predictions.csv.xz"
 # What the predictions say of a test item, and of the run that a prediction is of.
-_OF_ITEM, _OF_RUN = ("task", "item", "truth", "group"), ("arm", "num_labels", "seed")
+_OF_ITEM = ("task", "row", "item", "truth", "group")
+_OF_RUN = ("arm", "num_labels", "seed")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -215,22 +215,53 @@ def judge(measured: Row) -> Verdict:
         f"gap at {most:,} labels {in_points(early[most])} after {updates[0]:,} updates and "
         f"{in_points(end_most)} after {updates[-1]:,}; at {fewest:,} labels {in_points(chosen)} at "
         f"chosen lengths, {in_points(end_fewest)} after {updates[-1]:,} updates",
+        [_accuracies(measured, fewest, updates)],
     )
 
 
+def _accuracies(measured: Row, num_labels: int, updates: Sequence[int]) -> str:
+    """Returns what lies behind the gaps at the fewest labels, where either arm may fall."""
+
+    def percent(rows: Sequence[Row], arm: str) -> str:
+        (row,) = (row for row in rows if (row["arm"], row["num_labels"]) == (arm, num_labels))
+        return f"{100 * row['value']:.1f}%"
+
+    by_length = [
+        (f"after {each:,} updates", [row for row in measured["scores"] if row["updates"] == each])
+        for each in (updates[0], updates[-1])
+    ]
+    by_length.append(("at chosen lengths", measured["chosen_scores"]))
+    said = ", ".join(
+        f"{percent(rows, REFERENCE_ARM)} and {percent(rows, IN_DOMAIN)} {when}"
+        for when, rows in by_length
+    )
+    return f"Accuracy of {REFERENCE_ARM} and {IN_DOMAIN} at {num_labels:,} labels: {said}."
+
+
 def plot(measured: Row, figure: Figure) -> None:
-    """Draws the gap against the number of updates, a line for each number of labels."""
-    axes = figure.subplots()
-    draw_no_difference(axes, MARGIN)
+    """Draws accuracies and their gap by the number of updates, a line per number of labels."""
+    left, right = figure.subplots(1, 2)
+    draw_no_difference(right, MARGIN)
     colors = itertools.cycle(("#D55E00", "#009E73", "#0072B2"))
     for place, num_labels in enumerate(measured["label_budgets"]):
+        color, label = next(colors), f"{num_labels:,} labels"
+        for arm, line in ((REFERENCE_ARM, "--"), (IN_DOMAIN, "-")):
+            own = [
+                row
+                for row in measured["scores"]
+                if (row["arm"], row["num_labels"]) == (arm, num_labels)
+            ]
+            values = [100 * row["value"] for row in own]
+            left.plot([row["updates"] for row in own], values, line, color=color, marker="o")
         key = {"what": "gap", "num_labels": num_labels}
         rows = [each for each in measured["differences"] if key.items() <= each.items()]
-        label = f"{num_labels:,} labels"
-        draw_differences(axes, rows, "updates", shift=place - 1, color=next(colors), label=label)
-    log_axis(axes, measured["updates"], "updates of fine-tuning")
-    axes.set_ylabel("points over scratch")
-    axes.legend()
+        draw_differences(right, rows, "updates", shift=place - 1, color=color, label=label)
+    for axes in (left, right):
+        log_axis(axes, measured["updates"], "updates of fine-tuning")
+    left.set_ylabel("accuracy (%), scratch dashed")
+    right.set_ylabel("points over scratch")
+    handles, labels = right.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
 
 
 def criterion(updates: Sequence[int], label_budgets: Sequence[int]) -> tuple[str, ...]:

@@ -25,7 +25,17 @@ def measured(*, early=6.0, fall=5.5, end_most=0.2, chosen=3.0, improving=False, 
         difference_row(fall, what="fall with updates", num_labels=LABELS[-1]),
         difference_row(chosen, wide, what="gap at chosen lengths", num_labels=LABELS[0]),
     ]
+    arms = ("scratch", 0.6), ("in_domain", 0.7)
     return {
+        "scores": [
+            {"updates": updates, "arm": arm, "num_labels": n, "value": value}
+            for updates in UPDATES
+            for arm, value in arms
+            for n in LABELS
+        ],
+        "chosen_scores": [
+            {"arm": arm, "num_labels": LABELS[0], "value": value + 0.05} for arm, value in arms
+        ],
         "updates": UPDATES,
         "label_budgets": LABELS,
         "differences": gaps + others,
@@ -53,6 +63,10 @@ def test_verdicts(changes, verdict, held):
     assert found.verdict == verdict
     assert tuple(each.holds for each in found.conditions) == held
     assert found.conditions[2].text.startswith("at 26,000 labels the gap after 1,600 updates is w")
+    assert found.notes == (
+        "Accuracy of scratch and in_domain at 400 labels: 60.0% and 70.0% after 100 updates, 60.0% "
+        "and 70.0% after 1,600 updates, 65.0% and 75.0% at chosen lengths.",
+    )
 
 
 def test_the_criterion_is_that_of_the_full_profile():

@@ -1,0 +1,73 @@
+"""The kept results of claims are what their criteria and their kept predictions say."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fm.study.claims import CLAIMS
+from fm.study.claims.registry import FULL
+from fm.study.claims.runner import judged
+
+ROOT = Path(__file__).parents[3]
+KEPT = sorted(path.parent for path in (ROOT / "experiments/results/claims").glob("*/results.json"))
+
+
+def results_of(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.mark.parametrize("folder", KEPT, ids=lambda folder: folder.name)
+def test_the_verdict_is_that_of_the_criterion(folder):
+    results, claim = results_of(folder), CLAIMS[folder.name]
+    assert results["profile"] == FULL
+    assert results["config"]["criterion"] == list(claim.criterion)
+    verdict = json.loads(json.dumps(judged(claim, FULL, results["measured"]).to_dict()))
+    assert results["verdict"] == verdict
+    page = (ROOT / "docs/claims.md").read_text()
+    assert f"experiments/results/claims/{folder.name}/{folder.name}.png" in page
+
+
+def scratch_catches_up(measured):
+    """Yields the name of each run without its seed, and the accuracies by seed."""
+    for row in measured["scores"]:
+        study = f"updates-{row['updates']}"
+        yield f"studies/{study}/{row['arm']}/{row['num_labels']}", row["values"]
+    for row in measured["chosen_scores"]:
+        yield f"studies/updates-chosen/{row['arm']}/{row['num_labels']}", row["values"]
+
+
+@pytest.mark.parametrize("scores", [scratch_catches_up])
+def test_scores_are_those_of_the_predictions(scores):
+    folder = ROOT / "experiments/results/claims" / scores.__name__
+    table = pd.read_csv(folder / "predictions.csv.xz", dtype=str)
+    right = table.iloc[:, 5:].eq(table.truth, axis=0)
+    runs = 0
+    for name, values in scores(results_of(folder)["measured"]):
+        own = [right[f"{name}/{seed}"].mean() for seed in range(len(values))]
+        np.testing.assert_allclose(own, values, rtol=1e-12)
+        runs += len(own)
+    assert runs == right.shape[1] > 0
+
+
+def test_differences_are_those_of_the_predictions():
+    folder = ROOT / "experiments/results/claims/scratch_catches_up"
+    table = pd.read_csv(folder / "predictions.csv.xz", dtype=str)
+    right = table.iloc[:, 5:].eq(table.truth, axis=0).mean()
+    # By study, arm, labels and seed.
+    right.index = pd.MultiIndex.from_tuples([name.split("/")[1:] for name in right.index])
+    by_arm = right.groupby(level=[0, 2, 1]).mean().unstack()
+    gaps = by_arm["in_domain"] - by_arm["scratch"]
+    for row in results_of(folder)["measured"]["differences"]:
+        labels = str(row.get("num_labels"))
+        want = {
+            "gap": lambda row=row, n=labels: gaps[f"updates-{row['updates']}", n],
+            "gap at chosen lengths": lambda n=labels: gaps["updates-chosen", n],
+            "fall with updates": lambda n=labels: gaps["updates-100", n] - gaps["updates-6400", n],
+            "fall with labels": lambda: gaps["updates-6400", "400"] - gaps["updates-6400", "26000"],
+        }[row["what"]]()
+        assert row["difference"] == pytest.approx(want, abs=1e-12)
+        # Eight independent seeds: the interval is no narrower than theirs alone would make it by t.
+        assert row["low"] < row["difference"] < row["high"]
