@@ -106,7 +106,7 @@ def test_a_ledger_that_cannot_be_used_is_said_in_one_line(task, cache, capsys, d
 
 def test_what_had_been_scored_before_this_version_counts():
     history = [each for each in slices.history() if each.dataset == "film_reviews"]
-    film, quick, kept, full, again, extended, third = history
+    film, quick, kept, full, again, extended, third, claim = history
     start = TASKS["film_reviews"].test_slice
     assert (kept.start, kept.stop) == (start, start + 1000) and len(kept.configs) == 1
     assert (film.stop, quick.start, quick.stop) == (1000, 1000, start) and film.others > 0
@@ -118,11 +118,12 @@ def test_what_had_been_scored_before_this_version_counts():
 
     assert before(0, 200) == film.others and before(999, 1999) == film.others + 3
     assert (full.start, full.stop, again.start) == (kept.stop, kept.stop + 3000, start)
-    assert before(1000, 1100) == 1 and before(start, 2200) == 3 and before(5200, 6000) == 0
+    assert before(1000, 1100) == 1 and before(start, 2200) == 3 and before(6700, 6800) == 0
+    assert before(5200, 6000) == len(claim.configs) == 5
     assert third.start == start
     assert before(start, 2200, own=kept.configs[0]) == 2  # the kept result may be made again
     assert (extended.start, extended.stop) == (full.start, full.stop)
-    assert before(2200, 5200) == len(full.configs) + 1
+    assert before(2200, 5200) == len(full.configs) + 1 + 5
     assert before(0, 10, "unheard_of") == 0
     assert before(300, 394, "digits") > 0
     listed = dataclasses.replace(film, start=1000, stop=2000, configs=("x", "y"), others=0)
