@@ -435,6 +435,17 @@ def judge(measured: dict[str, Any]) -> Verdict:
         )
         for n, row in zip(found.parameters_N, found.transferred(), strict=True)
     ]
+    unfinished = [row for row in measured["runs"] if row.get("stopped_because") == "steps"]
+    if unfinished:
+        # Their losses are too high, more so from scratch, and the data transferred too much.
+        largest = ", ".join(
+            f"{sum(row['characters'] == d for row in unfinished)} at {d:,.0f} characters"
+            for d in sorted({row["characters"] for row in unfinished})
+        )
+        notes.append(
+            f"{len(unfinished)} of {len(measured['runs'])} runs took all the steps they had, while "
+            f"their loss still fell: {largest}"
+        )
     return verdict_of(conditions, f"a {_told(data)}, b {_told(parameters)}, {r2}", notes)
 
 

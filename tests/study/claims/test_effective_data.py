@@ -49,6 +49,17 @@ def test_a_law_that_is_there_is_found():
     assert any("characters" in note for note in found.notes)
 
 
+def test_runs_that_were_still_improving_are_told():
+    runs = measured(noise=1e-4)
+    for row in runs["runs"]:
+        row["stopped_because"] = "steps" if row["characters"] == CHARACTERS[-1] else "flat"
+    assert not any("still fell" in note for note in effective_data.judge(measured()).notes)
+    assert effective_data.judge(runs).notes[-1] == (
+        "18 of 108 runs took all the steps they had, while their loss still fell: 18 at 3,000,000 "
+        "characters"
+    )
+
+
 def test_small_models_that_are_not_hurt_decide_against():
     found = effective_data.judge(measured(noise=1e-4, ossified=-0.1))
     assert found.verdict == NOT_REPRODUCED
