@@ -1,22 +1,28 @@
 """The kept results of claims are what their criteria and their kept predictions say."""
 
 import json
+import lzma
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from fm.study.claims import CLAIMS
+from fm.study.claims import CLAIMS, shared_basin
 from fm.study.claims.registry import FULL
 from fm.study.claims.runner import judged
 
 ROOT = Path(__file__).parents[3]
-KEPT = sorted(path.parent for path in (ROOT / "experiments/results/claims").glob("*/results.json"))
+KEPT = sorted(path.parent for path in (ROOT / "experiments/results/claims").glob("*/results.json*"))
 
 
 def results_of(folder):
-    return json.loads((folder / "results.json").read_text())
+    packed = folder / "results.json.xz"
+    return json.loads(
+        lzma.decompress(packed.read_bytes())
+        if packed.exists()
+        else (folder / "results.json").read_text()
+    )
 
 
 @pytest.mark.parametrize("folder", KEPT, ids=lambda folder: folder.name)
@@ -71,3 +77,24 @@ def test_differences_are_those_of_the_predictions():
         assert row["difference"] == pytest.approx(want, abs=1e-12)
         # Eight independent seeds: the interval is no narrower than theirs alone would make it by t.
         assert row["low"] < row["difference"] < row["high"]
+
+
+def test_barriers_are_those_of_the_lines_and_lines_end_at_their_networks():
+    measured = results_of(ROOT / "experiments/results/claims/shared_basin")["measured"]
+    means = {}
+    for group in measured["groups"]:
+        lines = np.array(group["lines"])
+        accuracies = np.array(group["accuracies"])
+        first, second = np.array(group["pairs"]).T
+        assert len(lines) == len(accuracies) * (len(accuracies) - 1) / 2
+        np.testing.assert_allclose(lines[:, 0], accuracies[first], atol=1e-6)
+        np.testing.assert_allclose(lines[:, -1], accuracies[second], atol=1e-6)
+        straight = np.linspace(lines[:, 0], lines[:, -1], lines.shape[1]).T
+        depth = (straight - lines).max(axis=1)
+        means.setdefault((group["inputs"], group["start"]), []).append(depth.mean())
+        # Runs that share all but the order of images still differ.
+        predictions = np.array(group["predictions"])
+        assert all((predictions[a] != predictions[b]).any() for a, b in group["pairs"])
+    assert len(means["plain", "one checkpoint"]) == 4
+    for key, values in means.items():
+        assert shared_basin.barriers(measured, *key).mean == pytest.approx(np.mean(values))
