@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from fm.attention import row_max as module
 from fm.attention.row_max import row_max
 
 
@@ -25,3 +26,15 @@ def test_values_that_are_not_finite_pass(width, value):
     np.testing.assert_array_equal(jax.jit(row_max)(x), np.full((2, 1), value, np.float32))
     x[1, :-1] = 0.0
     assert np.isnan(row_max(x)[1, 0]) == np.isnan(value)
+
+
+def test_on_an_accelerator_it_stays_one_reduction(monkeypatch):
+    class Device:
+        platform = "gpu"
+
+    x = np.ones((4, 1024), np.float32)
+    operations = [str(each.primitive) for each in jax.make_jaxpr(row_max)(x).eqns]
+    assert operations.count("reduce_max") == 2
+    monkeypatch.setattr(module, "default_device", lambda: Device)
+    operations = [str(each.primitive) for each in jax.make_jaxpr(lambda x: row_max(x))(x).eqns]
+    assert operations.count("reduce_max") == 1 and "max" not in operations

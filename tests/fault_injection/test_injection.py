@@ -11,7 +11,7 @@ from tests.fault_injection.targets import TARGETS
 @pytest.mark.slow
 def test_pretraining_survives(tmp_path, monkeypatch):
     monkeypatch.setenv("FM_CACHE", str(tmp_path / "cache"))
-    count = int(os.environ.get("FM_FAULTS", "3"))
+    count = int(os.environ.get("FM_FAULTS", "5"))
     rows = inject_faults(TARGETS["pretraining"], tmp_path, count)
     assert sum(row.injected for row in rows) == count
     assert not any(row.lost for row in rows), table(rows)
