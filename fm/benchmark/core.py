@@ -87,6 +87,8 @@ class Candidate:
       compile_seconds: from shapes to a program; None where nothing is compiled separately.
       peak_memory_bytes: arguments, results and temporaries; None if unknown.
       min_bytes: the least that must move, arguments in and results out; None if unknown.
+      turn: makes so many calls in another process and returns its seconds per call; None where
+        calls are made and timed here.
     """
 
     call: Callable[[], Any]
@@ -95,6 +97,7 @@ class Candidate:
     compile_seconds: float | None = None
     peak_memory_bytes: int | None = None
     min_bytes: int | None = None
+    turn: Callable[[int], float] | None = None
 
 
 # Compiles one candidate. Raises NotImplementedError, with the reason, if it cannot run here.

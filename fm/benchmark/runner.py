@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ from fm import lock
 from fm.benchmark import peers as peer_packages
 from fm.benchmark import report
 from fm.benchmark.core import BenchConfig, Build, Candidate, Case, ResultRow
+from fm.benchmark.peer_process import peer_processes
 from fm.benchmark.suites import SUITES, matmul, scaling
 from fm.benchmark.timing import quartiles, time_interleaved
 from fm.errors import UserError
@@ -155,21 +157,25 @@ def measure_case(
     candidates: dict[str, Candidate] = {}
     failures: dict[str, str] = {}
     builds = {f"our {name}": build for name, build in case.candidates.items()}
-    for peer in peers:
-        if peer_packages.unavailable_reason(peer) is None:
-            implementations = case.peers.get(peer, {})
-            builds |= {f"{peer} {name}": build for name, build in implementations.items()}
-    if case.ablated is not None:
-        builds[_ABLATED] = case.ablated
-    for name, build in builds.items():
-        _build(name, build, candidates, failures)
-    # The utilization of a matrix product by itself would say nothing.
-    if gemm is not None and case.flops is not None and case.suite != "matmul":
-        candidates[_GEMM] = gemm[0]
-    read_bytes = None
-    if case.memory_bound:
-        candidates[_READ], read_bytes = matmul.read_candidate(config)
-    seconds = time_interleaved(candidates, config.timing)
+    with peer_processes(case, config) as others:
+        for peer in peers:
+            if peer_packages.unavailable_reason(peer) is not None:
+                continue
+            for name, build in case.peers.get(peer, {}).items():
+                if peer_packages.is_other_library(peer):
+                    build = functools.partial(others.build, peer, name)
+                builds[f"{peer} {name}"] = build
+        if case.ablated is not None:
+            builds[_ABLATED] = case.ablated
+        for name, build in builds.items():
+            _build(name, build, candidates, failures)
+        # The utilization of a matrix product by itself would say nothing.
+        if gemm is not None and case.flops is not None and case.suite != "matmul":
+            candidates[_GEMM] = gemm[0]
+        read_bytes = None
+        if case.memory_bound:
+            candidates[_READ], read_bytes = matmul.read_candidate(config)
+        seconds = time_interleaved(candidates, config.timing)
 
     def against(alone: ResultRow, peer: str, implementation: str | None) -> ResultRow:
         if implementation is None:

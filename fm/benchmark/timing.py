@@ -42,23 +42,25 @@ def time_interleaved(
             number, one_call = calls[name]
             time.sleep(_PAUSE_SECONDS)
             if one_call < _UNTIMED_CALL_BELOW:
-                candidates[name].wait(candidates[name].call())
-            seconds[name].append(_timed(candidates[name], number, timing.async_dispatch))
+                seconds_per_call(candidates[name], 1, timing.async_dispatch)
+            seconds[name].append(seconds_per_call(candidates[name], number, timing.async_dispatch))
     return seconds
 
 
 def _calls_per_turn(candidate: Candidate, timing: TimingConfig) -> tuple[int, float]:
     """Warms up; returns the calls that make a turn and the seconds of one."""
-    _timed(candidate, 1, async_dispatch=False)
-    one_call = _timed(candidate, 1, async_dispatch=False)
+    seconds_per_call(candidate, 1, async_dispatch=False)
+    one_call = seconds_per_call(candidate, 1, async_dispatch=False)
     if one_call > _SLOW_CALL:
         return 1, one_call
-    one_call = _timed(candidate, 1, async_dispatch=False)
+    one_call = seconds_per_call(candidate, 1, async_dispatch=False)
     return max(1, min(1000, math.ceil(timing.seconds_per_turn / max(one_call, 1e-9)))), one_call
 
 
-def _timed(candidate: Candidate, calls: int, async_dispatch: bool) -> float:
-    """Seconds per call of `calls` calls in a row."""
+def seconds_per_call(candidate: Candidate, calls: int, async_dispatch: bool) -> float:
+    """Returns the mean seconds of `calls` calls in a row."""
+    if candidate.turn is not None:
+        return candidate.turn(calls)
     gc_enabled = gc.isenabled()
     gc.disable()
     try:

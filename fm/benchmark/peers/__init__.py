@@ -19,6 +19,11 @@ def unavailable_reason(peer: str) -> str | None:
     return f"not installed: pip install -e .[{extra}]"
 
 
+def is_other_library(peer: str) -> bool:
+    """Returns whether a peer is not JAX, and is timed in a process of its own."""
+    return peer in _NEEDS
+
+
 def package_versions() -> dict[str, str]:
     """Returns the versions of the installed peer packages, by name."""
     return {
