@@ -33,7 +33,7 @@ from fm.files import cache_dir
 from fm.model import ModelConfig
 from fm.model.transformer import init
 from fm.study import run_dir
-from fm.training import OptimizerConfig, load_params, optimizer, params_digest, runtime
+from fm.training import OptimizerConfig, load_params, optimizer, params_digest
 from fm.training.checkpoint import CheckpointStore
 from fm.training.train_state import init_train_state
 
@@ -78,7 +78,6 @@ def _environment() -> Iterator[tuple[str, str]]:
         yield "attention", f"{case.name}: {choice.name} ({choice.reason})"
     memory = psutil.virtual_memory()
     yield "free memory", f"{memory.available / _GIB:.1f} of {memory.total / _GIB:.1f} GiB"
-    yield "huge pages", "for large blocks" if runtime.has_huge_pages() else "not asked for"
     for name, folder in (("cache", cache_dir()), ("compiled programs", cache_dir() / "xla")):
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         yield name, f"{folder}, {size / _GIB:.2f} GiB"

@@ -39,7 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: fm {name}: no such command; {hint}", file=sys.stderr)
         return 2
     experiments.exit_on_signals()
-    experiments.start_with_huge_pages()
     sys.argv = [f"fm {name}", *rest]
     runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
     return 0

@@ -66,7 +66,6 @@ def machine_info() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "machine": platform.machine(),
         "freed_memory_kept": runtime.keep_freed_memory_succeeded(),
-        "huge_pages": runtime.has_huge_pages(),
     }
 
 

@@ -19,8 +19,6 @@ from fm.parallel.mesh import default_device
 
 # Parameters of mallopt, from malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-# By which glibc asks for huge pages for its large blocks; commands start with it where they can.
-HUGE_PAGES_TUNABLE = "glibc.malloc.hugetlb=1"
 _MALLOC_VARIABLES = (
     "MALLOC_MMAP_MAX_",
     "MALLOC_MMAP_THRESHOLD_",
@@ -35,19 +33,23 @@ _keep_freed_memory_succeeded = False
 
 
 def keep_freed_memory() -> None:
-    """Makes glibc keep freed memory in the process, to avoid page faults at every step.
+    """Makes the process keep freed memory, to avoid page faults at every step.
 
-    The size of the process then stays at its peak.
+    The size of the process then stays at its peak. To be called before JAX first uses the CPU.
 
     By default glibc maps every block over 32 MiB anew and returns it when freed, so a step with
-    larger scratch memory faults in all its pages again (2 us each on the machine of
-    BUILD_NOTES.md). Does nothing under another C library, or if the user has tuned the allocator
-    by environment variables. Blocks over 64 MiB that another thread than the first asks for are
-    mapped anew in any case; see `has_huge_pages`.
+    larger scratch memory faults in all its pages again. On a virtual machine whose host takes back
+    free memory, that took up to 1.1 s of a step of 2.4 s (BUILD_NOTES.md, 2026-12-01). Blocks over
+    64 MiB that another thread than the first asks for are mapped anew in any case; programs on a
+    CPU therefore run in the thread that calls them, which costs nothing, since a CPU has no other
+    device to wait for.
+
+    The allocator's settings are left alone under another C library, and if the user has tuned it
+    by environment variables.
     """
     global _keep_freed_memory_succeeded
-    tuned = any(name in os.environ for name in _MALLOC_VARIABLES) and not has_huge_pages()
-    if platform.libc_ver()[0] != "glibc" or tuned:
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in _MALLOC_VARIABLES):
         return
     libc = ctypes.CDLL(None)
     _keep_freed_memory_succeeded = bool(libc.mallopt(_M_MMAP_MAX, 0)) and bool(
@@ -58,11 +60,6 @@ def keep_freed_memory() -> None:
 def keep_freed_memory_succeeded() -> bool:
     """Returns whether `keep_freed_memory` made glibc keep freed memory in this process."""
     return _keep_freed_memory_succeeded
-
-
-def has_huge_pages() -> bool:
-    """Returns whether this process was started so that large blocks lie in huge pages."""
-    return os.environ.get("GLIBC_TUNABLES") == HUGE_PAGES_TUNABLE
 
 
 def memory_in_use() -> dict[str, float | None]:
