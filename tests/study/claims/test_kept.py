@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fm.study.claims import CLAIMS, shared_basin
+from fm.study.claims import CLAIMS, effective_data, shared_basin
 from fm.study.claims.registry import FULL
 from fm.study.claims.runner import judged
 
@@ -41,7 +41,13 @@ def scratch_catches_up(measured):
         yield f"studies/updates-chosen/{row['arm']}/{row['num_labels']}", row["values"]
 
 
-@pytest.mark.parametrize("scores", [scratch_catches_up])
+def self_training(measured):
+    """Yields the name of each run without its seed, and the accuracies by seed."""
+    for row in measured["scores"]:
+        yield f"studies/{row['study']}/{row['arm']}/{row['num_labels']}", row["values"]
+
+
+@pytest.mark.parametrize("scores", [scratch_catches_up, self_training])
 def test_scores_are_those_of_the_predictions(scores):
     folder = CLAIMS_FOLDER / scores.__name__
     table = pd.read_csv(folder / "predictions.csv.xz", dtype=str)
@@ -54,13 +60,18 @@ def test_scores_are_those_of_the_predictions(scores):
     assert runs == right.shape[1] > 0
 
 
-def test_differences_are_those_of_the_predictions():
-    folder = CLAIMS_FOLDER / "scratch_catches_up"
-    table = pd.read_csv(folder / "predictions.csv.xz", dtype=str)
+def accuracies(name):
+    """Returns the mean accuracy over seeds: a table of (study, labels) by arm."""
+    table = pd.read_csv(CLAIMS_FOLDER / name / "predictions.csv.xz", dtype=str)
     right = table.iloc[:, 5:].eq(table.truth, axis=0).mean()
     # By study, arm, labels and seed.
     right.index = pd.MultiIndex.from_tuples([name.split("/")[1:] for name in right.index])
-    by_arm = right.groupby(level=[0, 2, 1]).mean().unstack()
+    return right.groupby(level=[0, 2, 1]).mean().unstack()
+
+
+def test_differences_of_scratch_catches_up_are_those_of_the_predictions():
+    folder = CLAIMS_FOLDER / "scratch_catches_up"
+    by_arm = accuracies(folder.name)
     gaps = by_arm["in_domain"] - by_arm["scratch"]
     for row in results_of(folder)["measured"]["differences"]:
         labels = str(row.get("num_labels"))
@@ -71,6 +82,56 @@ def test_differences_are_those_of_the_predictions():
             "fall with labels": lambda: gaps["updates-6400", "400"] - gaps["updates-6400", "26000"],
         }[row["what"]]()
         assert row["difference"] == pytest.approx(want, abs=1e-12)
+
+
+def test_differences_of_self_training_are_those_of_the_predictions():
+    folder = CLAIMS_FOLDER / "self_training"
+    by_arm = accuracies(folder.name)
+    measured = results_of(folder)["measured"]
+    budgets = [str(n) for n in measured["label_budgets"]]
+    alone, both = (
+        {each: by_arm.loc[f"{each}-{method}"] for each in measured["augmentations"]}
+        for method in ("full", "self_training")
+    )
+    gaps = {each: own["in_domain"] - own["scratch"] for each, own in alone.items()}
+    gains = {each: both[each] - alone[each] for each in alone}
+    plain, augmented = measured["augmentations"]
+    want = {
+        "fall with labels": np.mean([gap[budgets[0]] - gap[budgets[-1]] for gap in gaps.values()]),
+        "fall with augmentation": (gaps[plain] - gaps[augmented]).mean(),
+        "self-training in the mean": np.mean([gain["scratch"] for gain in gains.values()]),
+    }
+    for row in measured["differences"]:
+        if row["what"] == "gap":
+            expected = gaps[row["augmentation"]][str(row["num_labels"])]
+        elif row["what"] == "self-training":
+            expected = gains[row["augmentation"]].loc[str(row["num_labels"]), row["arm"]]
+        else:
+            expected = want[row["what"]]
+        assert row["difference"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_each_run_on_python_ended_by_itself_and_is_scored_where_it_was_best():
+    measured = results_of(CLAIMS_FOLDER / "effective_data")["measured"]
+    size = effective_data.SIZES[FULL]
+    runs = {
+        (row["layers"], row["width"], row["characters"], row["arm"], row["seed"]): row
+        for row in measured["runs"]
+    }
+    assert len(runs) == len(measured["runs"])
+    assert len(runs) == len(size.models) * len(size.characters) * 2 * size.seeds
+    for row in runs.values():
+        assert row["step"] <= row["steps"] <= size.max_steps
+        # Bits on the passages that chose the step; nats on others of the same files.
+        assert row["nats"] == pytest.approx(min(row["readings"]) * np.log(2), rel=0.1)
+    found = effective_data.losses(measured)
+    for (layers, width, characters, arm, seed), row in runs.items():
+        place = (
+            list(found.parameters_N).index(effective_data.num_parameters(layers, width)),
+            list(found.characters_D).index(characters),
+            seed,
+        )
+        assert getattr(found, f"{arm}_NDS")[place] == row["nats"]
 
 
 def test_barriers_are_those_of_the_lines_and_lines_end_at_their_networks():

@@ -39,6 +39,8 @@ def measured(*, labels=5.0, augmentation=2.0, mean=1.5, gain=1.0, wide=0.5):
         ({"augmentation": 0.1}, NOT_REPRODUCED, (True, False, True, True)),
         # Self-training hurts in one place.
         ({"gain": -2.0}, NOT_REPRODUCED, (True, True, False, True)),
+        # Below 0, but not shown to be worse by the margin.
+        ({"gain": -1.0}, UNDECIDED, (True, True, None, True)),
         ({"gain": -0.4}, REPRODUCED, (True, True, True, True)),
         ({"wide": 2.5}, UNDECIDED, (True, True, None, True)),
         ({"mean": -1.0}, NOT_REPRODUCED, (True, True, True, False)),
