@@ -446,7 +446,7 @@ def judge(measured: dict[str, Any]) -> Verdict:
             f"{len(unfinished)} of {len(measured['runs'])} runs took all the steps they had, while "
             f"their loss still fell: {largest}"
         )
-    return verdict_of(conditions, f"a {_told(data)}, b {_told(parameters)}, {r2}", notes)
+    return verdict_of(conditions, f"exponents a {_told(data)}, b {_told(parameters)}, {r2}", notes)
 
 
 def _flips(least: Interval | None, most: Interval | None) -> bool | None:

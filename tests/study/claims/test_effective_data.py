@@ -45,7 +45,7 @@ def test_a_law_that_is_there_is_found():
     found = effective_data.judge(measured(noise=1e-4))
     assert found.verdict == REPRODUCED, found
     assert [each.holds for each in found.conditions] == [True] * 4
-    assert found.figure.startswith("a 0.1") or found.figure.startswith("a 0.2")
+    assert found.figure.startswith(("exponents a 0.1", "exponents a 0.2"))
     assert any("characters" in note for note in found.notes)
 
 
