@@ -1,8 +1,8 @@
 """A candidate of another library, in a process of its own.
 
-Two libraries in one process disturb each other: beside PyTorch, most of our large train steps took
-twice as long. Turns are still taken one after another, in the rounds of the case; a process times
-its own. It is asked on its standard input and answers on its standard output, a line of JSON each.
+So neither library has the other's threads or memory around it. Turns are still taken one after
+another, in the rounds of the case; a process times its own. It is asked on its standard input and
+answers on its standard output, a line of JSON each.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any, TextIO
 
 from fm.benchmark.core import BenchConfig, Build, Candidate, Case
@@ -22,18 +21,8 @@ from fm.benchmark.timing import seconds_per_call
 from fm.training.failures import first_line, is_out_of_memory
 
 
-@contextlib.contextmanager
-def peer_processes(case: Case, config: BenchConfig) -> Iterator[PeerProcesses]:
-    """Yields what starts a case's peers in processes of their own, and ends them at exit."""
-    processes = PeerProcesses(case, config)
-    try:
-        yield processes
-    finally:
-        processes.close()
-
-
 class PeerProcesses:
-    """The processes of one case's peers."""
+    """The processes of one case's peers, to be closed once they are timed."""
 
     def __init__(self, case: Case, config: BenchConfig):
         """Starts none yet."""
@@ -103,10 +92,8 @@ def _answer(process: subprocess.Popen[str]) -> dict[str, Any]:
 # --- In the process ---
 
 
-def _build(request: dict[str, Any]) -> Build:
-    config = request["config"]
-    config["attention_implementations"] = tuple(config["attention_implementations"])
-    for case in SUITES[request["suite"]].cases(BenchConfig(**config)):
+def _find_build(request: dict[str, Any], config: BenchConfig) -> Build:
+    for case in SUITES[request["suite"]].cases(config):
         if case.key == request["key"]:
             return case.peers[request["peer"]][request["implementation"]]
     raise LookupError(f"no case is called {request['key']}")
@@ -119,20 +106,22 @@ def _serve(request: dict[str, Any], questions: TextIO, answers: TextIO) -> None:
         answers.write(json.dumps(fields) + "\n")
         answers.flush()
 
-    asynchronous = BenchConfig(**request["config"]).timing.async_dispatch
+    fields = request["config"]
+    attention = tuple(fields["attention_implementations"])
+    config = BenchConfig(**fields | {"attention_implementations": attention})
     try:
-        candidate = _build(request)()
+        candidate = _find_build(request, config)()
         answer(
             compile_seconds=candidate.compile_seconds,
             peak_memory_bytes=candidate.peak_memory_bytes,
             min_bytes=candidate.min_bytes,
         )
         for line in questions:
-            answer(seconds=seconds_per_call(candidate, int(line), asynchronous))
+            answer(seconds=seconds_per_call(candidate, int(line), config.timing.async_dispatch))
     except NotImplementedError as reason:
         answer(cannot_run=str(reason))
     except (MemoryError, RuntimeError) as error:
-        if not (is_out_of_memory(error) or "out of memory" in first_line(error)):
+        if not is_out_of_memory(error):
             raise
         answer(out_of_memory=first_line(error))
 

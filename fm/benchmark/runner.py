@@ -18,7 +18,7 @@ from fm import lock
 from fm.benchmark import peers as peer_packages
 from fm.benchmark import report
 from fm.benchmark.core import BenchConfig, Build, Candidate, Case, ResultRow
-from fm.benchmark.peer_process import peer_processes
+from fm.benchmark.peer_process import PeerProcesses
 from fm.benchmark.suites import SUITES, matmul, scaling
 from fm.benchmark.timing import quartiles, time_interleaved
 from fm.errors import UserError
@@ -157,7 +157,7 @@ def measure_case(
     candidates: dict[str, Candidate] = {}
     failures: dict[str, str] = {}
     builds = {f"our {name}": build for name, build in case.candidates.items()}
-    with peer_processes(case, config) as others:
+    with contextlib.closing(PeerProcesses(case, config)) as others:
         for peer in peers:
             if peer_packages.unavailable_reason(peer) is not None:
                 continue
@@ -231,7 +231,7 @@ def _build(
         failures[name] = f"cannot run here: {' '.join(str(reason).split())}"
     # PyTorch and JAX raise RuntimeErrors of their own.
     except (MemoryError, RuntimeError) as error:
-        if not (is_out_of_memory(error) or "out of memory" in first_line(error)):
+        if not is_out_of_memory(error):
             raise
         failures[name] = f"out of memory: {first_line(error)}"
 

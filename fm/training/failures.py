@@ -69,8 +69,13 @@ def report_out_of_memory(run_name: str, saved: Callable[[], str]) -> Iterator[No
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether an exception means that the host or a device ran out of memory."""
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in first_line(error)
+    """Returns whether an exception of Python, JAX or PyTorch means that memory ran out."""
+    line = first_line(error)
+    return (
+        isinstance(error, MemoryError)
+        or "RESOURCE_EXHAUSTED" in line
+        or (isinstance(error, RuntimeError) and "out of memory" in line)
+    )
 
 
 def first_line(error: BaseException) -> str:

@@ -41,8 +41,7 @@ def keep_freed_memory() -> None:
     larger scratch memory faults in all its pages again. On a virtual machine whose host takes back
     free memory, that took up to 1.1 s of a step of 2.4 s (BUILD_NOTES.md, 2026-12-01). Blocks over
     64 MiB that another thread than the first asks for are mapped anew in any case; programs on a
-    CPU therefore run in the thread that calls them, which costs nothing, since a CPU has no other
-    device to wait for.
+    CPU therefore run in the thread that calls them, which makes no batch meanwhile.
 
     The allocator's settings are left alone under another C library, and if the user has tuned it
     by environment variables.

@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import json
+from contextlib import closing
 
 import pytest
 
@@ -46,7 +47,7 @@ def test_a_candidate_in_its_own_process_takes_turns_and_ends(monkeypatch):
 def test_a_process_that_fails_is_an_error():
     case = quick_case("attention", "jax")
     with (
-        peer_process.peer_processes(case, QUICK) as others,
+        closing(peer_process.PeerProcesses(case, QUICK)) as others,
         pytest.raises(RuntimeError, match="code 1"),
     ):
         others.build("jax", "no such implementation")
@@ -54,7 +55,7 @@ def test_a_process_that_fails_is_an_error():
 
 def test_a_process_that_the_system_ends_ran_out_of_memory():
     case = quick_case("attention", "jax")
-    with peer_process.peer_processes(case, QUICK) as others:
+    with closing(peer_process.PeerProcesses(case, QUICK)) as others:
         candidate = others.build("jax", *case.peers["jax"])
         assert candidate.turn(2) > 0
         others._running[0].kill()

@@ -53,7 +53,8 @@ def run(keep, **environment):
 def test_large_blocks_of_python_and_of_programs_are_faulted_in_once():
     pages_of_python, pages_of_program = 8 * 48 * 256, 8 * 80 * 256
     keeps, of_python, of_program = run(keep=True)
-    assert keeps and of_python < pages_of_python / 2 and of_program < pages_of_program / 2
+    # A program's block may find its place late: once more, not every time.
+    assert keeps and of_python < 1000 and of_program < pages_of_program / 2
     keeps, of_python, of_program = run(keep=False)
     assert not keeps and of_python >= pages_of_python and of_program >= pages_of_program
 
